@@ -503,12 +503,14 @@ func TestReadyFromConnectToDrain(t *testing.T) {
 		mustConnect(t, c)
 		checkReady(t, "connected", c, probed{200, true, none, 0}, 200)
 
+		e.StopReading(c.Name())
 		if _, err := c.MountHTTP("GET", "/late", http.NotFoundHandler()); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.Ready(); err == nil || !strings.Contains(err.Error(), "has not answered the registration yet") {
-			t.Errorf("right after a registration: %v", err)
+			t.Errorf("before the engine has read a registration: %v", err)
 		}
+		e.ResumeReading(c.Name())
 		synctest.Wait()
 		checkReady(t, "later", c, probed{200, true, none, 0}, 200)
 
