@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -1084,6 +1085,42 @@ func TestChannelOfClosedClient(t *testing.T) {
 		"OpenReader": openReaderErr, "CreateChannel": createErr} {
 		if !errors.Is(err, iii.ErrClosed) {
 			t.Errorf("%s = %v, want ErrClosed", name, err)
+		}
+	}
+}
+
+// If the connection is lost before the engine has confirmed the end of the data, Close says so,
+// because the data may be lost, too.
+func TestChannelWriterCloseReportsALostConnection(t *testing.T) {
+	for _, kind := range []faultKind{writeFails, writeTorn, readFails, readEnds} {
+		for _, before := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/before=%v", kind, before), func(t *testing.T) {
+				bubble(t, func(t *testing.T, e *iiitest.Engine) {
+					line := &faultLine{kind: kind, at: math.MaxInt}
+					c := connect(t, e, iii.WithDialContext(line.over(e.DialContext)))
+					w, r, err := c.CreateChannel(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					if _, err := w.Write([]byte("data")); err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+					if before { // the reader has failed when Close begins
+						line.cut()
+						synctest.Wait()
+					} else {
+						line.next()
+					}
+					if err := w.Close(); !errors.Is(err, iii.ErrChannelClosed) || !strings.HasPrefix(err.Error(), "iii: channel close: ") {
+						t.Errorf("Close = %v, want ErrChannelClosed", err)
+					}
+					if err := w.Close(); err != nil {
+						t.Errorf("second Close = %v", err)
+					}
+					_ = r.Close()
+				})
+			})
 		}
 	}
 }

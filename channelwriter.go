@@ -37,6 +37,7 @@ type ChannelWriter struct {
 	hurry   time.Duration // like stall, but applies even if a deadline was set
 	probing bool          // the frame being written is a probe
 	err     error         // why the socket was closed
+	lost    error         // why the connection ended without a Close frame from the engine
 	gone    func(error)   // called when the reader has disconnected
 }
 
@@ -55,9 +56,13 @@ func (w *ChannelWriter) Ref() StreamChannelRef { return w.end.reference() }
 func (w *ChannelWriter) watch(conn *wsconn.Conn) {
 	for {
 		if _, _, err := conn.NextReader(); err != nil {
-			w.fail(fmt.Errorf("%w: %w", ErrChannelClosed, err))
+			ended := fmt.Errorf("%w: %w", ErrChannelClosed, err)
+			w.fail(ended)
 			conn.Abort() // unblocks a Write in progress
 			w.mu.Lock()
+			if !wsconn.IsNormalClose(err) {
+				w.lost = ended
+			}
 			gone, err := w.gone, w.err
 			w.mu.Unlock()
 			if gone != nil {
@@ -346,9 +351,12 @@ func (w *ChannelWriter) expired() error {
 }
 
 // Close closes the channel. The reader receives everything written so far, followed by the end
-// of the data. If the writer was never used and Ref was never called, Close first opens the
-// channel, in order to notify the reader. Close interrupts a blocked Write. Calling Close
-// again returns nil.
+// of the data. If the connection is lost before the engine has confirmed that it has read the
+// data, the error matches [ErrChannelClosed], because the data may be lost, too. Close waits for
+// the confirmation until the write deadline or, without a deadline, for 10 s; a confirmation
+// that a slow reader delays further is not an error. If the writer was never used and Ref was
+// never called, Close first opens the channel, in order to notify the reader. Close interrupts
+// a blocked Write. Calling Close again returns nil.
 func (w *ChannelWriter) Close() error {
 	defer w.deadline.set(time.Time{})
 	if !w.writing.tryLock() { // a Write is in progress
@@ -369,21 +377,33 @@ func (w *ChannelWriter) Close() error {
 		err = w.end.open(ctx, "write")
 		cancel()
 	}
-	if conn := w.end.conn; conn != nil && err == nil && w.failure() == nil {
-		deadline := w.closeDeadline()
-		// The engine reads in order, so all data written before the Close frame is read first.
-		if err = conn.WriteClose(deadline); err == nil {
-			w.awaitEnd(deadline)
-		} else {
-			if timedOut(err) {
-				err = os.ErrDeadlineExceeded
-			}
+	if conn := w.end.conn; conn != nil && err == nil {
+		if err = w.closeOrderly(conn); err != nil {
 			err = public(fmt.Errorf("channel close: %w", err))
 		}
 	}
 	w.fail(ErrChannelClosed)
 	w.end.abort()
 	return err
+}
+
+// closeOrderly sends a Close frame, unless the connection has ended, and waits for the engine's.
+// It returns an error if the connection was lost.
+func (w *ChannelWriter) closeOrderly(conn *wsconn.Conn) error {
+	if w.failure() == nil {
+		deadline := w.closeDeadline()
+		// The engine reads in order, so all data written before the Close frame is read first.
+		switch err := conn.WriteClose(deadline); {
+		case timedOut(err):
+			return os.ErrDeadlineExceeded
+		case err != nil:
+			return fmt.Errorf("%w: %w", ErrChannelClosed, err)
+		}
+		w.awaitEnd(deadline)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lost
 }
 
 func (w *ChannelWriter) closeDeadline() time.Time {

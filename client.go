@@ -425,12 +425,12 @@ func (c *Client) Run(ctx context.Context) error {
 // functions whose handlers are still running, with the number of running handlers for each
 // function. Concurrent and later calls wait until the client is closed.
 //
-// Once no handler is running, Shutdown waits up to 2 s for the engine to confirm sent
-// messages, and up to 5 s for a connection on which to send buffered ones. Messages from
-// [Client.Send] that remain unconfirmed or unsent are counted in [ClientStats] and reported in
-// the error. The error also reports undelivered telemetry. Shutdown waits for telemetry for at
-// most [OtelConfig].ShutdownTimeoutMs, or 3 s if telemetry has no connection. Undelivered
-// telemetry stays in the queue of its [Telemetry].
+// Once no handler is running, further calls and messages fail with [ErrClosed]. Shutdown then
+// waits up to 2 s for the engine to confirm sent messages, and up to 5 s for a connection on
+// which to send buffered ones. Messages from [Client.Send] that remain unconfirmed or unsent are
+// counted in [ClientStats] and reported in the error. The error also reports undelivered
+// telemetry. Shutdown waits for telemetry for at most [OtelConfig].ShutdownTimeoutMs, or 3 s if
+// telemetry has no connection. Undelivered telemetry stays in the queue of its [Telemetry].
 func (c *Client) Shutdown(ctx context.Context) error {
 	err, telemetry := c.shutdown(ctx)
 	if err == nil {
@@ -477,6 +477,7 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 		err = c.flushReports(ctx)
 	}
 	if err == nil && connecting {
+		c.out.end(ErrClosed) // a request after the fence would stay unconfirmed
 		err = c.out.flush(ctx)
 	}
 	c.registry.unregisterFunctions()
@@ -488,7 +489,6 @@ func (c *Client) shutdown(ctx context.Context) (err, telemetry error) {
 		telemetry = c.flushTelemetry(ctx, limit)
 		if l := c.registry.attached(); l != nil {
 			c.closing.Store(true)
-			c.out.end(ErrClosed)
 			l.Close(ctx)
 		}
 	}

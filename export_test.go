@@ -21,3 +21,9 @@ var SchemaOf = schemaOf
 
 // SetSlogDefault replaces slog's default handler until the test ends.
 var SetSlogDefault = setSlogDefault
+
+// NoteError searches an error's text for secrets, which TestMain reports, and returns the error.
+var NoteError = suite.note
+
+// SecretHeader is a secret for which the tests search logs and errors.
+const SecretHeader = secretHeader

@@ -179,6 +179,40 @@ func TestR10ShutdownDrains(t *testing.T) {
 	})
 }
 
+// Nothing follows the fence of a shutdown. A later request could be written, but the client would
+// never learn whether the engine has read it.
+func TestR10ShutdownConfirmsAllSends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c *Client
+		fences := 0
+		p := newPeer(t, script{message: func(_ *peerConn, m *peerMessage) bool {
+			if m.Type == "ping" && c.Draining() {
+				fences++
+				for verb, err := range map[string]error{"Send": c.Send(t.Context(), "x::y", 1), "Call": c.Call(t.Context(), "x::y", 1, nil)} {
+					if !errors.Is(err, ErrClosed) || !SafeToRetry(err) {
+						t.Errorf("%s after the fence: %v", verb, err)
+					}
+				}
+			}
+			return false
+		}})
+		c = p.client()
+		if err := c.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Send(t.Context(), "x::z", 1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := c.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if s := c.Stats(); fences != 1 || s.SendsConfirmed != 1 || s.SendsUnknown != 0 {
+			t.Errorf("%d fences, %+v", fences, s)
+		}
+	})
+}
+
 // TestR10ShutdownIsBounded shuts down clients whose drain cannot complete.
 func TestR10ShutdownIsBounded(t *testing.T) {
 	shutdown := func(t *testing.T, c *Client, want time.Duration) error {

@@ -548,7 +548,7 @@ func (q *sendQueue) flush(ctx context.Context) error {
 		var late <-chan time.Time
 		done := make(chan struct{})
 		switch {
-		case q.ended != nil, !q.open() && !q.isServing() && q.heldN == 0:
+		case !q.open() && !q.isServing() && q.heldN == 0:
 			q.mu.Unlock()
 			return nil
 		case q.open():
