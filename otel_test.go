@@ -540,8 +540,9 @@ func TestTelemetryShutdownNamesTheCauseOfLosses(t *testing.T) {
 	})
 }
 
-// If a callback hangs while metrics are collected, Flush returns when its context is done.
-func TestTelemetryFlushOfHangingCallback(t *testing.T) {
+// If a callback hangs while metrics are collected, Flush and Shutdown return an error when
+// their contexts are done.
+func TestTelemetryEndsOfHangingCallback(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		tel := p.telemetry(OtelConfig{})
@@ -562,6 +563,12 @@ func TestTelemetryFlushOfHangingCallback(t *testing.T) {
 		}
 		if took := time.Since(began); took != 20*time.Millisecond {
 			t.Errorf("Flush took %v, want the 20 ms of its context", took)
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began = time.Now()
+		if err := tel.Shutdown(ctx); err == nil || time.Since(began) > time.Second+2*providerGrace {
+			t.Errorf("Shutdown: %v after %v", err, time.Since(began))
 		}
 	})
 }
