@@ -1066,6 +1066,46 @@ func TestChannelReaderLearnsThatTheWriterDisappeared(t *testing.T) {
 	}
 }
 
+// lateClose delays Close frames by a second.
+type lateClose struct{ net.Conn }
+
+func (c lateClose) Write(p []byte) (int, error) {
+	const finalClose = 0x88
+	if len(p) > 0 && p[0] == finalClose {
+		time.Sleep(time.Second)
+	}
+	return c.Conn.Write(p)
+}
+
+// If two goroutines close a writer, the reader still receives the end of the data, and both
+// calls wait for it.
+func TestChannelWriterClosedTwiceAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		c := connect(t, e, iii.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := e.DialContext(ctx, network, addr)
+			return lateClose{conn}, err
+		}))
+		w, r := channelPair(t, c)
+		if _, err := w.Write([]byte("abc")); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		closed := make(chan error)
+		for range 2 {
+			go func() { closed <- w.Close() }()
+			synctest.Wait()
+		}
+		for range 2 {
+			if err := <-closed; err != nil || time.Since(began) != time.Second {
+				t.Errorf("Close = %v after %v", err, time.Since(began))
+			}
+		}
+		if got, err := io.ReadAll(r); string(got) != "abc" || err != nil {
+			t.Errorf("read %q, %v", got, err)
+		}
+	})
+}
+
 // Like a call, opening an end of a channel fails with ErrClosed after Close.
 func TestChannelOfClosedClient(t *testing.T) {
 	c := connected(t)

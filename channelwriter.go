@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/iii-go/iii/internal/wsconn"
@@ -28,6 +29,9 @@ type ChannelWriter struct {
 	buf     []byte      // for ReadFrom
 	wrote   time.Time   // when the last frame was written; guarded by writing
 
+	closing atomic.Bool   // Close was called
+	closed  chan struct{} // closed when Close has completed
+
 	deadline channelDeadline // limits the waits for the writing lock and for opening the channel
 
 	mu      sync.Mutex
@@ -42,7 +46,7 @@ type ChannelWriter struct {
 }
 
 func newChannelWriter(c *Client, ref StreamChannelRef) *ChannelWriter {
-	w := &ChannelWriter{end: channelEnd{client: c, ref: ref}, writing: newChannelLock()}
+	w := &ChannelWriter{end: channelEnd{client: c, ref: ref}, writing: newChannelLock(), closed: make(chan struct{})}
 	w.end.onOpen = w.watch
 	return w
 }
@@ -356,8 +360,17 @@ func (w *ChannelWriter) expired() error {
 // the confirmation until the write deadline or, without a deadline, for 10 s; a confirmation
 // that a slow reader delays further is not an error. If the writer was never used and Ref was
 // never called, Close first opens the channel, in order to notify the reader. Close interrupts
-// a blocked Write. Calling Close again returns nil.
+// a blocked Write. Calling Close again waits until the channel is closed and returns nil.
 func (w *ChannelWriter) Close() error {
+	if w.closing.Swap(true) { // must not interrupt the first Close
+		<-w.closed
+		return nil
+	}
+	defer close(w.closed)
+	return w.close()
+}
+
+func (w *ChannelWriter) close() error {
 	defer w.deadline.set(time.Time{})
 	if !w.writing.tryLock() { // a Write is in progress
 		w.fail(ErrChannelClosed)

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -225,6 +226,58 @@ func TestRouteHandlerTimeout(t *testing.T) {
 		if n := c.Stats().HandlersRunning; n != 0 {
 			t.Errorf("%d handlers run", n)
 		}
+	})
+}
+
+// lateWrites delays the return of each Write that begins with a binary frame, after the frame
+// has been sent.
+type lateWrites struct {
+	net.Conn
+	delay time.Duration
+}
+
+func (c lateWrites) Write(p []byte) (int, error) {
+	const finalBinary = 0x82
+	n, err := c.Conn.Write(p)
+	if len(p) > 0 && p[0] == finalBinary {
+		time.Sleep(c.delay)
+	}
+	return n, err
+}
+
+// If a route's time limit passes while the first frame of its response is being written, the
+// response is truncated as soon as the frame has been written, even if the handler does not
+// return.
+func TestRouteHandlerTimeoutDuringFirstFrame(t *testing.T) {
+	bubble(t, func(t *testing.T, e *iiitest.Engine) {
+		c := newWorker(t, e, iii.WithDialContext(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := e.DialContext(ctx, network, addr)
+			return lateWrites{conn, 3 * time.Second}, err
+		}))
+		errs := make(chan error, 1)
+		if _, err := c.MountHTTP("GET", "/late", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "100")
+			_, _ = io.WriteString(w, "begun")
+			errs <- http.NewResponseController(w).Flush()
+			time.Sleep(time.Minute)
+		}), iii.WithHandlerTimeout(2*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		mustConnect(t, c)
+		began := time.Now()
+		resp, err := visitor(t, e).Get(e.HTTPURL() + "/late")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if took := time.Since(began); resp.StatusCode != 200 || string(body) != "begun" || err == nil || took != 3*time.Second {
+			t.Errorf("%d %q, %v, after %v; want a response truncated after 3s", resp.StatusCode, body, err, took)
+		}
+		if err := <-errs; !errors.Is(err, &iii.Error{Code: iii.CodeHandlerTimeout}) {
+			t.Errorf("Flush = %v", err)
+		}
+		time.Sleep(time.Minute) // until the handler has returned
 	})
 }
 

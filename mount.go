@@ -551,7 +551,9 @@ func (w *responseWriter) openStream() *ChannelWriter {
 }
 
 // streamed handles the result of writing a binary frame. If err is nil, the header has been
-// sent; otherwise, the response is broken.
+// sent; otherwise, the response is broken. If the handler timed out while its first frame was
+// being written, streamed cuts off the response, which timeOut could not do: without the
+// frame, the engine would take the end of the channel for a complete, empty response.
 func (w *responseWriter) streamed(err error) error {
 	if err != nil {
 		return w.broken(err)
@@ -559,11 +561,16 @@ func (w *responseWriter) streamed(err error) error {
 	if every := w.client.cfg.streamHeartbeat; !w.begun && every > 0 {
 		w.beat = w.startHeartbeat(every)
 	}
+	first := !w.begun
 	w.begun = true
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.headOut = true
-	return w.err // the handler may have timed out
+	err = w.err // the handler may have timed out
+	w.mu.Unlock()
+	if first && err != nil {
+		w.stream.end.abort()
+	}
+	return err
 }
 
 // heartbeat probes a streamed response while its handler is idle, to detect that the client
@@ -668,9 +675,9 @@ func cookieName(i int) string {
 const cookieSpellings = 1 << (len("set-cookie") - len("-"))
 
 // timeOut ends the response of a handler that has exceeded its time limit. If the header has
-// already been sent, begun is true and the response is cut off. Frames that are still in
-// flight are harmless, because the engine drops everything that arrives after the function's
-// result.
+// already been sent, begun is true and the response is cut off. If the first frame is being
+// written, the engine uses the frame or the function's result, whichever it receives first,
+// and ignores the other. [responseWriter.streamed] then cuts off the response.
 func (w *responseWriter) timeOut(reason error) (begun bool) {
 	_ = w.broken(reason)
 	w.mu.Lock()

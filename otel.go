@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -134,8 +135,8 @@ type Telemetry struct {
 	loggers log.LoggerProvider
 	sdk     []sdkProvider // flushed and shut down concurrently
 
-	once sync.Once
-	done chan struct{} // closed when Shutdown has completed
+	ending atomic.Bool   // Shutdown was called
+	done   chan struct{} // closed when Shutdown has completed
 }
 
 type sdkProvider interface {
@@ -350,8 +351,17 @@ func (t *Telemetry) makeLoggers(res *resource.Resource, own []sdklog.Processor) 
 	}
 	processor := newBatchLogProcessor(NewEngineLogExporter(t.conn), t.cfg.logsInterval, t.cfg.logsBatch)
 	loggers := sdklog.NewLoggerProvider(append(opts, sdklog.WithProcessor(processor))...)
-	t.loggers, t.sdk = loggers, append(t.sdk, loggers)
+	t.loggers, t.sdk = loggers, append(t.sdk, engineLoggers{loggers, processor})
 }
+
+// engineLoggers flushes the engine's processor itself, because a LoggerProvider that is being
+// shut down ignores ForceFlush, although records may still be waiting.
+type engineLoggers struct {
+	*sdklog.LoggerProvider
+	processor sdklog.Processor
+}
+
+func (p engineLoggers) ForceFlush(ctx context.Context) error { return p.processor.ForceFlush(ctx) }
 
 // Tracer returns the tracer for this package's instrumentation scope.
 func (t *Telemetry) Tracer() trace.Tracer {
@@ -398,11 +408,34 @@ func (t *Telemetry) Flush(ctx context.Context) error {
 	if signal.IsClosed(t.done) {
 		return nil
 	}
-	flushed := t.each(ctx, sdkProvider.ForceFlush)
+	flushed := t.each(ctx, func(p sdkProvider, ctx context.Context) error {
+		err := p.ForceFlush(ctx)
+		if t.ending.Load() { // Shutdown has read the last metrics
+			return withoutReaderShutdown(err)
+		}
+		return err
+	})
 	if !flushed.wait(ctx) {
 		flushed.errs = append(flushed.errs, fmt.Errorf("iii: telemetry flush: %w", ctxError(ctx)))
 	}
 	return errors.Join(append(flushed.errs, t.conn.flushAfter(ctx, flushed.dropped))...)
+}
+
+// withoutReaderShutdown removes [sdkmetric.ErrReaderShutdown] from err, which may join the
+// errors of several readers.
+func withoutReaderShutdown(err error) error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	switch {
+	case !errors.Is(err, sdkmetric.ErrReaderShutdown):
+		return err
+	case !ok:
+		return nil
+	}
+	var others []error
+	for _, err := range joined.Unwrap() {
+		others = append(others, withoutReaderShutdown(err))
+	}
+	return errors.Join(others...)
 }
 
 // providerCalls tracks concurrent calls of one method on all providers.
@@ -456,9 +489,7 @@ func (c *providerCalls) waitFor(d time.Duration) bool {
 // to complete and then returns nil; if its ctx is done first, it returns an error. With
 // [TelemetryFromProviders], Shutdown only flushes the providers, and they continue to record.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
-	first := false
-	t.once.Do(func() { first = true })
-	if !first {
+	if t.ending.Swap(true) {
 		if waitClosed(ctx, t.done) {
 			return nil
 		}

@@ -440,8 +440,10 @@ func (r *metricReader) Shutdown(ctx context.Context) error {
 	err := sdkmetric.ErrReaderShutdown
 	r.once.Do(func() {
 		r.stop <- ctx
-		if err = ctxError(ctx); waitClosed(ctx, r.done) {
+		if waitClosed(ctx, r.done) {
 			err = r.err
+		} else {
+			err = fmt.Errorf("iii: metrics are still being collected: %w", ctxError(ctx))
 		}
 		err = errors.Join(err, r.ManualReader.Shutdown(ctx))
 		if flushed := r.exporter.Shutdown(ctx); err == nil {

@@ -479,6 +479,30 @@ func TestFailingMetricCallbackAffectsNoOtherMetric(t *testing.T) {
 	})
 }
 
+// If a callback hangs, Shutdown returns an error when its context is done.
+func TestMetricReaderShutdownEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{})
+		r := newMetricReader(NewEngineMetricsExporter(p.connection()), time.Hour)
+		meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(r))
+		release := make(chan struct{})
+		_, err := meters.Meter("m").Int64ObservableGauge("g", metric.WithInt64Callback(func(context.Context, metric.Int64Observer) error {
+			<-release
+			return nil
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		if err := r.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
+			t.Errorf("Shutdown: %v after %v", err, time.Since(began))
+		}
+		close(release)
+	})
+}
+
 func TestMetricReaderAfterShutdown(t *testing.T) {
 	p := newOtelPeer(t, otelScript{})
 	r := newMetricReader(NewEngineMetricsExporter(p.connection()), time.Hour)

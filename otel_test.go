@@ -22,6 +22,9 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/log"
 	"go.opentelemetry.io/otel/metric"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/iii-go/iii/internal/enginetest"
@@ -540,8 +543,72 @@ func TestTelemetryShutdownNamesTheCauseOfLosses(t *testing.T) {
 	})
 }
 
-// If a callback hangs while metrics are collected, Flush returns when its context is done.
-func TestTelemetryFlushOfHangingCallback(t *testing.T) {
+// heldProcessor is a span processor that shuts down once the channel is closed.
+type heldProcessor chan struct{}
+
+func (heldProcessor) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
+func (heldProcessor) OnEnd(sdktrace.ReadOnlySpan)                     {}
+func (heldProcessor) ForceFlush(context.Context) error                { return nil }
+func (p heldProcessor) Shutdown(context.Context) error                { <-p; return nil }
+
+// A Flush during Shutdown succeeds, although the metric reader has already stopped. Errors of
+// the program's own processors are still reported.
+func TestTelemetryFlushDuringShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newOtelPeer(t, otelScript{})
+		held := make(heldProcessor)
+		tel := p.telemetry(OtelConfig{}, WithSpanProcessor(held))
+		recordOfEach(t, tel)
+		ended := make(chan error)
+		go func() { ended <- tel.Shutdown(t.Context()) }()
+		synctest.Wait()
+		if err := tel.Flush(t.Context()); err != nil {
+			t.Errorf("Flush: %v", err)
+		}
+		close(held)
+		if err := <-ended; err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+	})
+	failed := errors.New("no backend")
+	for _, test := range []struct{ err, want error }{
+		{nil, nil},
+		{sdkmetric.ErrReaderShutdown, nil},
+		{failed, failed},
+		{errors.Join(sdkmetric.ErrReaderShutdown, sdkmetric.ErrReaderShutdown), nil},
+		{errors.Join(errors.Join(sdkmetric.ErrReaderShutdown, failed), sdkmetric.ErrReaderShutdown), failed},
+	} {
+		got := withoutReaderShutdown(test.err)
+		if !errors.Is(got, test.want) || errors.Is(got, sdkmetric.ErrReaderShutdown) {
+			t.Errorf("%v becomes %v, want %v", test.err, got, test.want)
+		}
+	}
+}
+
+// While the logs are being shut down, a flush waits until the last records have been exported.
+func TestLogsAreFlushedDuringShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &batchKeeper{block: make(chan struct{})}
+		processor := newBatchLogProcessor(k, time.Hour, 10)
+		loggers := engineLoggers{sdklog.NewLoggerProvider(sdklog.WithProcessor(processor)), processor}
+		loggers.Logger("l").Emit(t.Context(), log.Record{})
+		go loggers.Shutdown(t.Context())
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := loggers.ForceFlush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("during the export, ForceFlush: %v", err)
+		}
+		close(k.block)
+		if err := loggers.ForceFlush(t.Context()); err != nil || len(k.batches) != 1 {
+			t.Errorf("ForceFlush: %v, exported %v", err, k.batches)
+		}
+	})
+}
+
+// If a callback hangs while metrics are collected, Flush and Shutdown return an error when
+// their contexts are done.
+func TestTelemetryEndsOfHangingCallback(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newOtelPeer(t, otelScript{})
 		tel := p.telemetry(OtelConfig{})
@@ -562,6 +629,12 @@ func TestTelemetryFlushOfHangingCallback(t *testing.T) {
 		}
 		if took := time.Since(began); took != 20*time.Millisecond {
 			t.Errorf("Flush took %v, want the 20 ms of its context", took)
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began = time.Now()
+		if err := tel.Shutdown(ctx); err == nil || time.Since(began) > time.Second+2*providerGrace {
+			t.Errorf("Shutdown: %v after %v", err, time.Since(began))
 		}
 	})
 }
