@@ -706,7 +706,7 @@ func TestFaultsWhileSubscribed(t *testing.T) {
 					first = false
 					close(subscribed)
 				}
-				if strings.Contains(fmt.Sprintf("%s", m.Event.Data), "last") {
+				if bytes.Contains(m.Event.Data, []byte("last")) {
 					return
 				}
 			}
