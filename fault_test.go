@@ -597,7 +597,7 @@ func TestFaultsWhileAChannelTransfers(t *testing.T) {
 				_ = in.SetReadDeadline(time.Now().Add(4 * time.Minute)) // the engine ends an unused channel after 5 minutes
 				got, readErr = io.ReadAll(in)
 			})
-			_ = w.SetWriteDeadline(time.Now().Add(time.Minute)) // a Write may wait for its reader for ever
+			_ = w.SetWriteDeadline(time.Now().Add(time.Minute)) // without a deadline, Write can wait forever for the reader
 			writeErr := transfer(w)
 			reader.Wait()
 			r.noteChannel("write", writeErr)
