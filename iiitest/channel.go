@@ -120,6 +120,13 @@ func (ch *channel) take(d direction) bool {
 	return true
 }
 
+// giveBack reverses take, unless the end has been closed.
+func (ch *channel) giveBack(d direction) {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	*ch.taken.of(d) = *ch.ended.of(d)
+}
+
 // endChannel permanently closes one end. If the writing end closes, the reader still receives
 // the remaining frames. If the reading end closes, writes fail. The channel is deleted when
 // both ends are closed.
@@ -222,8 +229,14 @@ func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
 	if refusesHandshake(rw, r) {
 		return
 	}
+	// The end is taken before the client knows that it is connected, so that of two clients
+	// that connect one after the other, the first one gets the end.
+	taken := ch.take(d)
 	conn, err := e.upgrade(rw, r, readBuffer, false)
 	if err != nil {
+		if taken {
+			ch.giveBack(d)
+		}
 		return
 	}
 	defer e.drop(conn)
@@ -231,7 +244,7 @@ func (e *Engine) serveChannel(rw http.ResponseWriter, r *http.Request) {
 		_ = conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, text), time.Now().Add(lingerTime))
 		return nil
 	})
-	if !ch.take(d) {
+	if !taken {
 		farewell(conn)
 		return
 	}

@@ -1,7 +1,9 @@
 package iiitest
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"runtime"
@@ -280,6 +282,40 @@ func TestResponseChannelEndsWithItsClient(t *testing.T) {
 				t.Errorf("the writer's connection has ended with a Close frame: %v", err)
 			}
 		})
+	}
+}
+
+// Of the clients that connect to the same end, the first one gets it. A failed handshake does
+// not take it.
+func TestFirstClientGetsTheEndOfAChannel(t *testing.T) {
+	e := Start(t)
+	w := newWeb(t, e)
+	c := dial(t, e)
+	for range 100 {
+		r := c.call("engine::channels::create", `{}`)["result"].(map[string]any)
+		ref := r["reader"].(map[string]any)
+		target := fmt.Sprintf("/ws/channels/%s?key=%s&dir=read", ref["channel_id"], url.QueryEscape(fmt.Sprint(ref["access_key"])))
+		bad, err := e.DialContext(t.Context(), "tcp", strings.TrimPrefix(e.URL(), "ws://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(bad, "GET "+target+" HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: short\r\n\r\n")
+		if line, err := bufio.NewReader(bad).ReadString('\n'); line != "HTTP/1.1 400 Bad Request\r\n" {
+			t.Fatalf("handshake with a bad key: %q, %v", line, err)
+		}
+		_ = bad.Close()
+		first, second := w.channel(ref), w.channel(ref)
+		if _, _, err := second.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseNoStatusReceived) {
+			t.Fatalf("the second reader gets %v, want a Close without a code", err)
+		}
+		if err := w.channel(r["writer"]).WriteMessage(websocket.TextMessage, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, m, err := first.ReadMessage(); err != nil || string(m) != "x" {
+			t.Fatalf("the first reader gets %q, %v", m, err)
+		}
+		_, _ = first.Close(), second.Close()
 	}
 }
 
