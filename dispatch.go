@@ -493,11 +493,18 @@ func (c *Client) execute(in *incoming) {
 	if panicked = invocation.panicked.Load(); panicked != nil && span.span != nil {
 		recordPanic(span.span, panicked.value, panicked.stack)
 	}
-	if len(in.id) > 0 {
+	switch {
+	case len(in.id) == 0:
+		span.returned(c.cfg.forUser(result), err)
+	case invocation.streamed():
+		if err != nil {
+			c.log.LogAttrs(ctx, slog.LevelWarn, "iii: error not sent, because the response has begun", slog.String("function", in.function.id), slog.Any("error", err))
+		}
+		answer, _ = c.answer(ctx, in, observed, nil, nil)
+		span.answered(answer, err)
+	default:
 		answer, err = c.answer(ctx, in, observed, result, err)
 		span.answered(answer, err)
-	} else {
-		span.returned(c.cfg.forUser(result), err)
 	}
 	returned = true
 }
@@ -556,6 +563,10 @@ func (c *Client) encodePanic(ctx context.Context, in *incoming, observed *observ
 		slog.Any("panic", p), slog.String("stack", stack))
 	if len(in.id) == 0 || late {
 		return nil
+	}
+	if in.ctx.streamed() {
+		answer, _ := c.answer(ctx, in, observed, nil, nil)
+		return answer
 	}
 	failure := &Error{Code: CodeInvocationFailed, Message: "handler panicked"}
 	if c.cfg.stackTraces {

@@ -605,7 +605,8 @@ type invocationContext struct {
 
 	limit *handlerLimit // nil without WithHandlerTimeout
 
-	panicked atomic.Pointer[handlerPanic] // set by a mounted handler, whose response is a result nevertheless
+	response atomic.Pointer[responseWriter] // of a mounted handler; determines whether a different response can still be sent
+	panicked atomic.Pointer[handlerPanic]   // set by a mounted handler, whose response is a result nevertheless
 }
 
 // handlerPanic describes the panic of a mounted handler.
@@ -635,9 +636,6 @@ type handlerLimit struct {
 	claimed atomic.Bool
 
 	returned, late bool // state of the handler; only used on its goroutine
-
-	mu     sync.Mutex
-	stream *responseWriter // of a mounted handler; determines whether a different response can still be sent
 }
 
 // limitHandler sets the time limit for a handler that has not started yet. There is no limit
@@ -688,10 +686,8 @@ func (l *handlerLimit) handlerReturned() (late bool) {
 func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed bool) {
 	f := c.in.function
 	failure = &Error{Code: CodeHandlerTimeout, Message: fmt.Sprintf("the handler has not returned within %v", f.timeout)}
-	c.limit.mu.Lock()
-	stream := c.limit.stream
-	c.limit.mu.Unlock()
-	switch begun := stream != nil && stream.timeOut(failure); {
+	w := c.response.Load()
+	switch begun := w != nil && w.timeOut(failure); {
 	case begun:
 		return nil, failure, false
 	case f.web:
@@ -702,13 +698,23 @@ func (c *invocationContext) timeoutOutcome() (result any, failure *Error, failed
 
 // setResponseWriter records that a mounted handler's response is written to w.
 func setResponseWriter(ctx context.Context, w *responseWriter) {
-	c, ok := ctx.Value(invocationKey{}).(*invocationContext)
-	if !ok || c.limit == nil {
-		return
+	if c, ok := ctx.Value(invocationKey{}).(*invocationContext); ok {
+		c.response.Store(w)
 	}
-	c.limit.mu.Lock()
-	defer c.limit.mu.Unlock()
-	c.limit.stream = w
+}
+
+// streamed reports whether a mounted handler has begun to stream its response. The result of
+// the invocation must then be null: the engine would use any other result in place of the
+// response if it received the result before the first frame of the stream, which travels over
+// another connection.
+func (c *invocationContext) streamed() bool {
+	w := c.response.Load()
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.headOut
 }
 
 type invocationKey struct{}

@@ -45,6 +45,7 @@ import (
 //
 // A panic results in a 500 response. If the response is already being streamed, the stream
 // ends instead, and the client can detect the truncation only if there is a Content-Length.
+// If middleware changes the result after that, the change is not sent; an error is logged.
 // Trailers and informational responses are not sent, and connections cannot be hijacked. The
 // HTTP guide lists all differences from net/http.
 func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...FunctionOption) (*Function, error) {

@@ -318,15 +318,84 @@ func TestMountedGetServesHead(t *testing.T) {
 	}
 }
 
-// If a handler calls [runtime.Goexit], its stream ends.
-func TestMountedHandlerThatExits(t *testing.T) {
-	base := mounted(t, "GET", "/exit", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+// Once a handler has begun to stream, the invocation has no other result, even if the handler
+// exits or its middleware fails. The engine would use an error in place of the response if it
+// received the error before the first frame.
+func TestStreamedResponseIsTheOnlyResult(t *testing.T) {
+	stream := func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, "begun")
 		_ = http.NewResponseController(w).Flush()
-		runtime.Goexit()
-	}))
-	if got := fetch(t, base, "GET", "/exit", "", ""); got.Body != "begun" {
-		t.Errorf("answer = %+v", got)
+	}
+	after := func(fail func() (any, error)) iii.Option {
+		return iii.WithMiddleware(func(next iii.HandlerFunc) iii.HandlerFunc {
+			return func(ctx context.Context, payload json.RawMessage) (any, error) {
+				if result, err := next(ctx, payload); result != nil || err != nil {
+					return result, err
+				}
+				return fail()
+			}
+		})
+	}
+	for _, test := range []struct {
+		name    string
+		handler http.HandlerFunc
+		opts    []iii.Option
+	}{
+		{"returns", stream, nil},
+		{"exits", func(w http.ResponseWriter, r *http.Request) { stream(w, r); runtime.Goexit() }, nil},
+		{"middleware exits", stream, []iii.Option{after(func() (any, error) { runtime.Goexit(); return nil, nil })}},
+		{"middleware panics", stream, []iii.Option{after(func() (any, error) { panic("audit") })}},
+		{"middleware fails", stream, []iii.Option{after(func() (any, error) { return nil, errors.New("audit") })}},
+		{"middleware returns a result", stream, []iii.Option{after(func() (any, error) { return iii.HTTPResponse[string]{StatusCode: 503}, nil })}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			generations(t, func(t *testing.T, e *iiitest.Engine) {
+				c, err := iii.New(e.URL(), append(test.opts, iii.WithDialContext(e.DialContext))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				f, err := c.MountHTTP("GET", "/x", test.handler)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := c.Connect(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				client := http.Client{Transport: &http.Transport{DialContext: e.DialContext}}
+				defer client.CloseIdleConnections()
+				resp, err := client.Get(e.HTTPURL() + "/x")
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(resp.Body)
+				_ = resp.Body.Close()
+				if resp.StatusCode != 200 || string(body) != "begun" || err != nil {
+					t.Errorf("answer = %d %q, %v", resp.StatusCode, body, err)
+				}
+				if err := c.Shutdown(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				results := 0
+				for _, frame := range e.Frames() {
+					var m struct {
+						Type       string
+						FunctionID string `json:"function_id"`
+						Result     any
+						Error      any
+					}
+					if err := json.Unmarshal(frame.Message, &m); err != nil || m.Type != "invocationresult" || m.FunctionID != f.ID() {
+						continue
+					}
+					results++
+					if m.Result != nil || m.Error != nil {
+						t.Errorf("the result is %s", frame.Message)
+					}
+				}
+				if results == 0 {
+					t.Error("no result")
+				}
+			})
+		})
 	}
 }
 
