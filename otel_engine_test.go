@@ -2099,27 +2099,25 @@ func TestUnfinishedDrainNamesTheHandlers(t *testing.T) {
 
 // While a handler runs, its goroutine has a profiler label that contains the function's id.
 func TestHandlerGoroutinesHaveProfilerLabels(t *testing.T) {
-	engine := iiitest.Start(t)
-	c := connect(t, engine)
-	handle(t, c, "orders::create", func(ctx context.Context, _ struct{}) (string, error) {
-		var profile bytes.Buffer
-		err := pprof.Lookup("goroutine").WriteTo(&profile, 1)
-		if !strings.Contains(profile.String(), `"iii.function.id":"orders::create"`) {
-			err = errors.New("the goroutine has no label")
+	workerBubble(t, func(t *testing.T, c *iii.Client) {
+		handle(t, c, "orders::create", func(ctx context.Context, _ struct{}) (string, error) {
+			var profile bytes.Buffer
+			err := pprof.Lookup("goroutine").WriteTo(&profile, 1)
+			if !strings.Contains(profile.String(), `"iii.function.id":"orders::create"`) {
+				err = errors.New("the goroutine has no label")
+			}
+			label, _ := pprof.Label(ctx, "iii.function.id")
+			return label, err
+		})
+		if label, err := iii.Call[string](t.Context(), c, "orders::create", struct{}{}); err != nil || label != "orders::create" {
+			t.Errorf("the handler's context has the label %q, %v", label, err)
 		}
-		label, _ := pprof.Label(ctx, "iii.function.id")
-		return label, err
+		synctest.Wait() // the label is removed after the result has been sent
+		var profile bytes.Buffer
+		if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil || strings.Contains(profile.String(), "orders::create") {
+			t.Errorf("an idle goroutine keeps the label: %v", err)
+		}
 	})
-	if label, err := iii.Call[string](t.Context(), c, "orders::create", struct{}{}); err != nil || label != "orders::create" {
-		t.Errorf("the handler's context has the label %q, %v", label, err)
-	}
-	if err := c.Call(t.Context(), "engine::health::check", struct{}{}, nil); err != nil { // waits until the handler has returned
-		t.Fatal(err)
-	}
-	var profile bytes.Buffer
-	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil || strings.Contains(profile.String(), "orders::create") {
-		t.Errorf("an idle goroutine keeps the label: %v", err)
-	}
 }
 
 // improvement describes an intended difference from the recorded telemetry. It consists of
