@@ -835,12 +835,20 @@ func TestFirstConnectFailureIsLoggedWithoutLogger(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			log := captureDefault(t)
-			c, err := iii.New("ws://user:hunter2@127.0.0.1:1", append(test.opts, iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 1, MaxDelayMs: 1}))...)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			attempts := 0
+			dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if attempts++; attempts > 3 {
+					cancel()
+				}
+				return new(net.Dialer).DialContext(ctx, network, addr)
+			}
+			c, err := iii.New("ws://user:hunter2@127.0.0.1:1", append(test.opts, iii.WithDialContext(dial),
+				iii.WithReconnection(iii.ReconnectionConfig{InitialDelayMs: 1, MaxDelayMs: 1}))...)
 			if err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-			defer cancel()
 			if err := c.Connect(ctx); err == nil || !strings.Contains(err.Error(), "refused") {
 				t.Errorf("Connect = %v, want the reason", err)
 			}

@@ -242,7 +242,9 @@ func TestResponseChannelEndsWithItsClient(t *testing.T) {
 				t.Errorf("the client sees %q", got.String())
 			}
 			progress := make(chan struct{}, 1)
-			if test.fill {
+			if !test.fill {
+				close(progress)
+			} else {
 				go func() {
 					defer close(progress)
 					for chunk := make([]byte, 1<<20); writer.WriteMessage(websocket.BinaryMessage, chunk) == nil; {
@@ -257,6 +259,12 @@ func TestResponseChannelEndsWithItsClient(t *testing.T) {
 					}
 				}
 			}
+			stopped := make(chan struct{})
+			go func() { // the writer was only slow if it continues
+				defer close(stopped)
+				for range progress {
+				}
+			}()
 			ended := make(chan error, 1)
 			go func() {
 				_, _, err := writer.ReadMessage()
@@ -275,8 +283,7 @@ func TestResponseChannelEndsWithItsClient(t *testing.T) {
 			}
 			if test.fill {
 				err = <-ended
-				for range progress {
-				}
+				<-stopped
 			}
 			if websocket.IsCloseError(err, websocket.CloseNoStatusReceived, websocket.CloseNormalClosure) {
 				t.Errorf("the writer's connection has ended with a Close frame: %v", err)
