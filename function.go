@@ -70,9 +70,9 @@ type Function struct {
 
 	claim
 	refused atomic.Pointer[RejectedError]
-	route   *Trigger                // registered and unregistered with the function
-	head    atomic.Pointer[Trigger] // like route, but for HEAD requests
-	routes  []*Trigger              // like route, but for a router
+	route   *Trigger     // registered and unregistered with the function
+	routes  []*Trigger   // like route, but for a router
+	heads   []*headRoute // for HEAD requests, if the function serves GET
 
 	routeOptions []TriggerOption
 
@@ -109,8 +109,12 @@ func (f *Function) Err() error {
 
 // ownTriggers returns the triggers that were registered together with f.
 func (f *Function) ownTriggers() (own []*Trigger) {
-	for _, t := range append([]*Trigger{f.route, f.head.Load()}, f.routes...) {
-		if t != nil {
+	if f.route != nil {
+		own = append(own, f.route)
+	}
+	own = append(own, f.routes...)
+	for _, h := range f.heads {
+		if t := h.bound.Load(); t != nil {
 			own = append(own, t)
 		}
 	}
@@ -124,6 +128,7 @@ func (f *Function) ownTriggers() (own []*Trigger) {
 // the same id. Unregister does not wait for the network or for running handlers. A second call
 // returns an error.
 func (f *Function) Unregister() error {
+	f.client.registry.removeHeads(f)
 	for _, t := range f.ownTriggers() {
 		_ = t.Unregister() // fails if the trigger has been unregistered separately
 	}

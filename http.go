@@ -521,9 +521,6 @@ func (c *Client) registerRoute(method, path string, spec handlerSpec, opts []Fun
 	if err := c.registry.addFunction(f); err != nil {
 		return nil, err
 	}
-	if method == http.MethodHead {
-		c.giveUpHead(path)
-	}
 	if err := c.registry.addTrigger(t); err != nil {
 		c.registry.removeFunction(f)
 		return nil, err

@@ -27,8 +27,8 @@ import (
 
 // MountHTTP serves an HTTP route with any net/http handler. It registers a function with the
 // id "http::" + method + path, and a trigger that binds the route to the function. method and
-// path follow the rules of [HandleHTTP]. A GET route also serves HEAD, unless a HEAD route is
-// mounted separately.
+// path follow the rules of [HandleHTTP]. A GET route also serves HEAD, except while this client
+// has another HEAD route for the path.
 //
 // The handler runs as it would in a net/http server, with the following differences. r.URL is
 // reconstructed from the path and the query parameters. If a query key or a header is
@@ -67,22 +67,27 @@ func (c *Client) MountHTTP(method, path string, h http.Handler, opts ...Function
 	return f, nil
 }
 
-// serveHead also binds HEAD to a GET route's function, because the engine itself does not. If
-// another function already serves HEAD, serveHead does nothing.
+// headRoute binds HEAD to the function of a GET route, because the engine itself does not. It
+// yields to every other trigger of the client that serves HEAD for the path.
+type headRoute struct {
+	template *Trigger                // a new trigger is made from it each time the route is bound
+	bound    atomic.Pointer[Trigger] // nil while the route yields; written with the registry's lock held
+}
+
+func newHeadRoute(t *Trigger) *headRoute {
+	t.implied = true
+	return &headRoute{template: t}
+}
+
+// serveHead also binds HEAD to the function of a mounted GET route.
 func (c *Client) serveHead(f *Function) error {
-	path := strings.TrimPrefix(f.id, "http::GET")
-	if c.registry.function([]byte("http::HEAD"+path)) != nil {
-		return nil
-	}
-	t, err := c.newRouteTrigger(f, http.MethodHead, path, append(slices.Clone(f.routeOptions), headID))
+	t, err := c.newRouteTrigger(f, http.MethodHead, strings.TrimPrefix(f.id, "http::GET"), append(slices.Clone(f.routeOptions), headID))
 	if err != nil {
 		return err
 	}
-	if err := c.registry.addTrigger(t); err != nil {
-		return err
-	}
-	f.head.Store(t)
-	return nil
+	h := newHeadRoute(t)
+	f.heads = append(f.heads, h)
+	return c.registry.addHead(h)
 }
 
 // headID gives the HEAD trigger an id that differs from the GET trigger's.
@@ -91,16 +96,6 @@ func headID(o *triggerOptions) error {
 		o.id += ":head"
 	}
 	return nil
-}
-
-// giveUpHead removes the HEAD trigger that serveHead registered, because a separate function
-// now serves HEAD.
-func (c *Client) giveUpHead(path string) {
-	if f := c.registry.function([]byte("http::GET" + path)); f != nil {
-		if t := f.head.Load(); t != nil {
-			_ = t.Unregister() // fails if it has already been unregistered
-		}
-	}
 }
 
 // muxPattern returns the route as a pattern for [http.ServeMux].

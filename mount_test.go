@@ -318,6 +318,194 @@ func TestMountedGetServesHead(t *testing.T) {
 	}
 }
 
+// The handler of a mounted GET route, or of a router, serves HEAD exactly while the client has
+// no other HEAD route for the path. This holds for routes registered
+// before and after the client connects, and after a reconnect.
+func TestMountedGetServesHeadWithoutOtherRoute(t *testing.T) {
+	type site struct {
+		*iii.Client
+		t      *testing.T
+		remove map[string]func() error
+	}
+	answers := func(name string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("X-Answer", name) })
+	}
+	type step func(s *site)
+	mount := func(name, method, path string, opts ...iii.FunctionOption) step {
+		return func(s *site) {
+			f, err := s.MountHTTP(method, path, answers(name), opts...)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			s.remove[name] = f.Unregister
+		}
+	}
+	typed := func(name, path string) step {
+		return func(s *site) {
+			f, err := iii.HandleHTTP(s.Client, "HEAD", path, func(context.Context, *iii.HTTPRequest[any]) (*iii.HTTPResponse[string], error) {
+				return &iii.HTTPResponse[string]{StatusCode: 200, Headers: map[string]string{"X-Answer": name}}, nil
+			})
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			s.remove[name] = f.Unregister
+		}
+	}
+	trigger := func(name, path string) step {
+		return func(s *site) {
+			if _, err := s.HandleFunc(name, func(context.Context, json.RawMessage) (any, error) {
+				return map[string]any{"status_code": 200, "headers": map[string]string{"X-Answer": name}, "body": ""}, nil
+			}); err != nil {
+				s.t.Fatal(err)
+			}
+			trigger, err := s.Trigger(name, iii.HTTPTriggerConfig{HTTPMethod: "HEAD", APIPath: path})
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			s.remove[name] = trigger.Unregister
+		}
+	}
+	router := func(name, prefix string) step {
+		return func(s *site) {
+			r, err := s.MountRouter(prefix, answers(name), iii.RouterOptions{})
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			s.remove[name] = r.Unregister
+		}
+	}
+	withID := func(id string) iii.FunctionOption { return iii.WithTriggerOptions(iii.WithTriggerID(id)) }
+	fails := func(method, path, id string) step {
+		return func(s *site) {
+			if _, err := s.MountHTTP(method, path, answers("failed"), withID(id)); err == nil {
+				s.t.Errorf("%s %s is mounted with an id that is in use", method, path)
+			}
+		}
+	}
+	remove := func(name string) step {
+		return func(s *site) {
+			if err := s.remove[name](); err != nil {
+				s.t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	for _, test := range []struct {
+		name  string
+		steps []step
+		want  string // name of the handler that serves HEAD /x/1; "" means none
+	}{
+		{"GET alone", []step{mount("get", "GET", "/x/1")}, "get"},
+		{"HEAD mounted", []step{mount("get", "GET", "/x/1"), mount("head", "HEAD", "/x/1")}, "head"},
+		{"HEAD mounted, then unregistered", []step{mount("get", "GET", "/x/1"), mount("head", "HEAD", "/x/1"), remove("head")}, "get"},
+		{"HEAD mounted twice, unregistered twice", []step{mount("get", "GET", "/x/1"), mount("head", "HEAD", "/x/1"), remove("head"), mount("again", "HEAD", "/x/1"), remove("again")}, "get"},
+		{"HEAD mounted first, then unregistered", []step{mount("head", "HEAD", "/x/1"), mount("get", "GET", "/x/1"), remove("head")}, "get"},
+		{"HEAD unregistered before GET is mounted", []step{mount("head", "HEAD", "/x/1"), remove("head"), mount("get", "GET", "/x/1")}, "get"},
+		{"typed HEAD", []step{mount("get", "GET", "/x/1"), typed("head", "/x/1")}, "head"},
+		{"typed HEAD, unregistered", []step{mount("get", "GET", "/x/1"), typed("head", "/x/1"), remove("head")}, "get"},
+		{"HEAD by a trigger", []step{mount("get", "GET", "/x/1"), trigger("head", "/x/1")}, "head"},
+		{"HEAD by a trigger, before", []step{trigger("head", "/x/1"), mount("get", "GET", "/x/1")}, "head"},
+		{"HEAD by a trigger, unregistered", []step{mount("get", "GET", "/x/1"), trigger("head", "x/1"), remove("head")}, "get"},
+		{"HEAD twice, one unregistered", []step{mount("get", "GET", "/x/1"), trigger("other", "/x/1"), mount("head", "HEAD", "/x/1"), remove("other")}, "head"},
+		{"HEAD not mounted, because its id is in use", []step{mount("other", "POST", "/x/1", withID("id")), mount("get", "GET", "/x/1"), fails("HEAD", "/x/1", "id")}, "get"},
+		{"id kept", []step{mount("get", "GET", "/x/1", withID("id")), mount("head", "HEAD", "/x/1"), remove("head")}, "get"},
+		{"GET unregistered", []step{mount("get", "GET", "/x/1"), remove("get")}, ""},
+		{"GET unregistered while HEAD is mounted", []step{mount("get", "GET", "/x/1"), mount("head", "HEAD", "/x/1"), remove("get")}, "head"},
+		{"both unregistered, GET first", []step{mount("get", "GET", "/x/1"), mount("head", "HEAD", "/x/1"), remove("get"), remove("head")}, ""},
+		{"both unregistered, HEAD first", []step{mount("get", "GET", "/x/1"), mount("head", "HEAD", "/x/1"), remove("head"), remove("get")}, ""},
+		{"parameter", []step{mount("get", "GET", "/x/:n"), mount("head", "HEAD", "/x/:n"), remove("head")}, "get"},
+		{"parameter with another name, which the engine rejects", []step{mount("get", "GET", "/x/:n"), mount("head", "HEAD", "/x/:m")}, "get"},
+		{"parameter with another name, unregistered", []step{mount("get", "GET", "/x/:n"), mount("head", "HEAD", "/x/:m"), remove("head")}, "get"},
+		{"parameter with another name, alone", []step{mount("get", "GET", "/x/:n"), mount("head", "HEAD", "/x/:m"), remove("get")}, "head"},
+		{"parameter with another name, before GET", []step{mount("head", "HEAD", "/x/:m"), mount("get", "GET", "/x/:n"), remove("head")}, "get"},
+		{"literal beside a parameter", []step{mount("get", "GET", "/x/:n"), mount("head", "HEAD", "/x/1")}, "head"},
+		{"router", []step{router("router", "/x/1")}, "router"},
+		{"HEAD of a router's prefix", []step{router("router", "/x/1"), mount("head", "HEAD", "/x/1")}, "head"},
+		{"HEAD of a router's prefix, before", []step{mount("head", "HEAD", "/x/1"), router("router", "/x/1")}, "head"},
+		{"HEAD of a router's prefix, unregistered", []step{mount("head", "HEAD", "/x/1"), router("router", "/x/1"), remove("head")}, "router"},
+		{"router unregistered while HEAD is mounted", []step{mount("head", "HEAD", "/x/1"), router("router", "/x/1"), remove("router")}, "head"},
+		{"router and HEAD unregistered", []step{mount("head", "HEAD", "/x/1"), router("router", "/x/1"), remove("router"), remove("head")}, ""},
+		{"GET below a router", []step{router("router", "/x"), mount("get", "GET", "/x/1"), mount("head", "HEAD", "/x/1"), remove("head"), remove("get")}, "router"},
+	} {
+		for _, when := range []string{"connected", "before", "in between"} {
+			t.Run(test.name+"/"+when, func(t *testing.T) {
+				generations(t, func(t *testing.T, e *iiitest.Engine) {
+					w := &wire{engine: e}
+					c := newWorker(t, e, iii.WithDialContext(w.dial))
+					s := &site{c, t, map[string]func() error{}}
+					if when == "connected" {
+						mustConnect(t, c)
+					}
+					for i, step := range test.steps {
+						if i == len(test.steps)-1 && when == "in between" {
+							mustConnect(t, c)
+							synctest.Wait()
+						}
+						step(s)
+						if when == "connected" {
+							time.Sleep(5 * time.Second) // the engine has responded, and what it rejected has been retried
+						}
+					}
+					if when == "before" {
+						mustConnect(t, c)
+					}
+					check := func(when string) {
+						t.Helper()
+						status, _, header := request(t, e, "HEAD", "/x/1", "", "")
+						if got := header.Get("X-Answer"); got != test.want || (test.want == "") != (status >= 400) {
+							t.Errorf("%s: HEAD: status %d from %q, want %q", when, status, got, test.want)
+						}
+					}
+					for i := range 20 {
+						time.Sleep(500 * time.Millisecond)
+						check(fmt.Sprintf("round %d", i))
+					}
+					w.cut()
+					time.Sleep(10 * time.Second)
+					check("after a reconnect")
+				})
+			})
+		}
+	}
+}
+
+// A GET and a HEAD route may be mounted and unregistered at the same time.
+func TestMountGetAndHeadConcurrently(t *testing.T) {
+	e := iiitest.Start(t)
+	c := connect(t, e)
+	for i := range 50 {
+		path := fmt.Sprintf("/x%d", i)
+		routes := map[string]*iii.Function{}
+		var mu sync.Mutex
+		var mounting sync.WaitGroup
+		for _, method := range []string{"GET", "HEAD"} {
+			mounting.Go(func() {
+				f, err := c.MountHTTP(method, path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("X-Answer", method) }))
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				routes[method] = f
+			})
+		}
+		mounting.Wait()
+		if t.Failed() {
+			return
+		}
+		given := []string{"HEAD", "GET"}[i%2]
+		if err := routes[given].Unregister(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Call(t.Context(), "engine::workers::list", struct{}{}, nil); err != nil { // the engine has handled the messages above
+			t.Fatal(err)
+		}
+		want := map[string]string{"GET": "HEAD", "HEAD": "GET"}[given]
+		if got := fetch(t, e.HTTPURL(), "HEAD", path, "", "").Header.Get("X-Answer"); got != want {
+			t.Errorf("HEAD %s without the %s route is served by %q, want %q", path, given, got, want)
+		}
+	}
+}
+
 // Once a handler has begun to stream, the invocation has no other result, even if the handler
 // exits or its middleware fails. The engine would use an error in place of the response if it
 // received the error before the first frame.

@@ -37,6 +37,7 @@ type registry struct {
 	types        []*providedType
 	functions    []*Function
 	triggers     []*Trigger
+	heads        []*headRoute // see arrangeHeads
 	functionByID map[string]*Function
 	renamed      map[string]*Function // functions whose ID on the current link's engine differs, by that ID
 	disregarded  []*disregarded       // in order; see disregard
@@ -693,6 +694,18 @@ func (r *registry) addTrigger(t *Trigger) error {
 	if other := r.routed(t); other != nil {
 		return fmt.Errorf("iii: trigger of %s: the route %s is one of %s", t.functionID, t.route, other.functionID)
 	}
+	r.insert(t)
+	r.arrangeHeads(t)
+	if t.observer != nil && r.link != nil && !r.link.dialect().observes() {
+		r.sendClaim(&t.claim) // fails immediately
+		return nil
+	}
+	r.held = append(r.held, t)
+	r.sendHeld()
+	return nil
+}
+
+func (r *registry) insert(t *Trigger) {
 	r.triggerByID[t.id] = t
 	if id := t.spec.observerID; id != "" {
 		for n := 2; r.triggerByID[t.spec.observerID] != nil; n++ {
@@ -701,11 +714,10 @@ func (r *registry) addTrigger(t *Trigger) error {
 		r.triggerByID[t.spec.observerID] = t
 	}
 	r.triggers = append(r.triggers, t)
-	if t.observer != nil && r.link != nil && !r.link.dialect().observes() {
-		r.sendClaim(&t.claim) // fails immediately
-		return nil
-	}
-	r.held = append(r.held, t)
+}
+
+// sendHeld sends the triggers that have been added to held and need not wait.
+func (r *registry) sendHeld() {
 	if fence := r.sendDue(); fence > 0 {
 		// The program may expect its subsequent requests to fire the trigger.
 		r.client.out.suspend(r.link, fence)
@@ -716,7 +728,58 @@ func (r *registry) addTrigger(t *Trigger) error {
 	if r.link != nil && r.awaitsOwners() {
 		r.wakeUp()
 	}
+}
+
+// addHead adds a HEAD route that is bound while no other trigger serves HEAD for its path.
+func (r *registry) addHead(h *headRoute) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch _, taken := r.triggerByID[h.template.id]; {
+	case r.closed != nil:
+		return r.closed
+	case taken:
+		return fmt.Errorf("iii: trigger %q is registered already", h.template.id)
+	}
+	r.heads = append(r.heads, h)
+	if r.arrangeHead(h) {
+		r.sendHeld()
+	}
 	return nil
+}
+
+// removeHeads removes f's HEAD routes. Their triggers, if they are bound, stay registered.
+func (r *registry) removeHeads(f *Function) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.heads = slices.DeleteFunc(r.heads, func(h *headRoute) bool { return slices.Contains(f.heads, h) })
+}
+
+// arrangeHeads binds or unbinds the HEAD routes for the path of t, which has just been added or
+// removed. It reports whether it has added a trigger, which sendHeld then sends.
+func (r *registry) arrangeHeads(t *Trigger) (added bool) {
+	for _, h := range r.heads {
+		if t.servesHeadOf(h) && r.arrangeHead(h) {
+			added = true
+		}
+	}
+	return added
+}
+
+func (r *registry) arrangeHead(h *headRoute) (added bool) {
+	yields := slices.ContainsFunc(r.triggers, func(t *Trigger) bool { return t.servesHeadOf(h) })
+	_, used := r.triggerByID[h.template.id]
+	switch t := h.bound.Load(); {
+	case t != nil && yields:
+		h.bound.Store(nil)
+		r.remove(t)
+	case t == nil && !yields && !used:
+		t = h.template.again()
+		h.bound.Store(t)
+		r.insert(t)
+		r.held = append(r.held, t)
+		return true
+	}
+	return false
 }
 
 // routed returns another trigger with the same route as t, if at least one of the two was
@@ -726,7 +789,7 @@ func (r *registry) routed(t *Trigger) *Trigger {
 		return nil
 	}
 	for _, other := range r.triggers {
-		if other.route == t.route && (t.router || other.router) {
+		if other.route == t.route && !other.implied && (t.router || other.router) {
 			return other
 		}
 	}
@@ -737,10 +800,6 @@ func (r *registry) routed(t *Trigger) *Trigger {
 // method, because the two differ only in parameter names. If there is one, waiting for other
 // workers does not help t.
 func (r *registry) ownRival(t *Trigger) *Trigger {
-	path := func(t *Trigger) routepath.Pattern {
-		pattern, _ := routepath.Parse(textMember(t.spec.config, "api_path")) // checked at registration
-		return pattern
-	}
 	if t.route == "" {
 		return nil
 	}
@@ -748,17 +807,11 @@ func (r *registry) ownRival(t *Trigger) *Trigger {
 		if other == t || other.route == "" || other.standing != accepted {
 			continue
 		}
-		if _, conflict := routepath.Compare(path(other), path(t)); conflict {
+		if _, conflict := routepath.Compare(other.path(), t.path()); conflict {
 			return other
 		}
 	}
 	return nil
-}
-
-func (r *registry) hasRoute(route string) bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return slices.ContainsFunc(r.triggers, func(t *Trigger) bool { return t.route == route })
 }
 
 func (r *registry) removeTrigger(t *Trigger) bool {
@@ -767,6 +820,9 @@ func (r *registry) removeTrigger(t *Trigger) bool {
 	ok := r.triggerByID[t.id] == t && r.closed == nil
 	if ok {
 		r.remove(t)
+	}
+	if ok && r.arrangeHeads(t) {
+		r.sendHeld()
 	}
 	r.mu.Unlock()
 	if l != nil {
@@ -888,7 +944,7 @@ func (r *registry) unregisterAll(reason error) {
 	}
 	r.parting = r.functions
 	r.unregisterFunctionsLocked(r.client.hosts.holds)
-	r.types, r.functions, r.triggers, r.held = nil, nil, nil, nil
+	r.types, r.functions, r.triggers, r.heads, r.held = nil, nil, nil, nil, nil
 	r.unfenced, r.fenced, r.refusals = nil, nil, nil
 	r.unanswered = 0 // the fence no longer waits for responses
 	l := r.link

@@ -34,7 +34,7 @@ func (r *Router) Err() error {
 		return err
 	}
 	var refusals []error
-	for _, t := range r.f.routes {
+	for _, t := range r.f.ownTriggers() {
 		if err := t.refused.Load(); err != nil && !slices.ContainsFunc(refusals, func(e error) bool { return e.Error() == err.Error() }) {
 			refusals = append(refusals, err)
 		}
@@ -109,21 +109,25 @@ func (c *Client) MountRouter(prefix string, h http.Handler, o RouterOptions, opt
 				return fail(err)
 			}
 			t.router = true
-			if slices.Contains(implied, method) && c.registry.hasRoute(t.route) {
-				continue // that route has its own HEAD handler
+			if slices.Contains(implied, method) {
+				f.heads = append(f.heads, newHeadRoute(t))
+			} else {
+				f.routes = append(f.routes, t)
 			}
-			f.routes = append(f.routes, t)
 		}
 	}
 	if err := c.registry.addFunction(f); err != nil {
 		return fail(err)
 	}
-	for i, t := range f.routes {
+	for _, t := range f.routes {
 		if err := c.registry.addTrigger(t); err != nil {
-			for _, t := range f.routes[:i] {
-				c.registry.removeTrigger(t)
-			}
-			c.registry.removeFunction(f)
+			_ = f.Unregister()
+			return fail(err)
+		}
+	}
+	for _, h := range f.heads {
+		if err := c.registry.addHead(h); err != nil {
+			_ = f.Unregister()
 			return fail(err)
 		}
 	}

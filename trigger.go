@@ -94,6 +94,7 @@ type Trigger struct {
 	onError    func(error)
 	route      string // method and path of an HTTP trigger, without parameter names
 	router     bool   // the trigger belongs to a router
+	implied    bool   // the trigger is a headRoute's
 
 	claim
 	refused atomic.Pointer[Error]
@@ -385,6 +386,29 @@ func (c *Client) makeTrigger(spec triggerSpec) *Trigger {
 		own: cmp.Or(spec.namespace, defaultNamespace) == cmp.Or(c.cfg.namespace, defaultNamespace)}
 	t.claim = claim{trigger: t}
 	return t
+}
+
+// again returns a new trigger with t's configuration.
+func (t *Trigger) again() *Trigger {
+	n := t.client.makeTrigger(t.spec)
+	n.source, n.condition, n.onError, n.route, n.implied = t.source, t.condition, t.onError, t.route, t.implied
+	return n
+}
+
+// servesHeadOf reports whether h yields to t: t serves HEAD for the same path, with the same
+// names of the parameters. The engine rejects t if they differ.
+func (t *Trigger) servesHeadOf(h *headRoute) bool {
+	if t.implied || t.route != h.template.route || !isEngines(t.spec.providerNamespace) {
+		return false
+	}
+	_, conflict := routepath.Compare(t.path(), h.template.path())
+	return !conflict
+}
+
+// path returns the path of an HTTP trigger.
+func (t *Trigger) path() routepath.Pattern {
+	pattern, _ := routepath.Parse(textMember(t.spec.config, "api_path")) // checked at registration
+	return pattern
 }
 
 // configValue dereferences a pointer to a config, because the checks expect values.
