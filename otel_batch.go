@@ -28,7 +28,7 @@ const (
 )
 
 // crowdedBatch is the minimum batch size while the connection's queue is filling up. A smaller
-// batch is exported only when the flush interval has elapsed.
+// batch is exported only when the flush interval has elapsed or half of the queue is in use.
 const crowdedBatch = 512
 
 // batcher exports records in batches from its own goroutine. Unlike OpenTelemetry's
@@ -73,7 +73,7 @@ func (b *batcher[T]) add(record *T) {
 	b.queue = append(b.queue, *record)
 	n := len(b.queue)
 	b.mu.Unlock()
-	if n == 1 || n == b.size || n == crowdedBatch {
+	if n == 1 || n == b.threshold(b.size) || n == b.threshold(crowdedBatch) {
 		select {
 		case b.wake <- struct{}{}:
 		default:
@@ -90,7 +90,7 @@ func (b *batcher[T]) run() {
 		select {
 		case <-b.wake:
 			n := b.waiting()
-			if n > 0 && n < b.batch() && b.interval > 0 {
+			if n > 0 && n < b.threshold(b.batch()) && b.interval > 0 {
 				if !running {
 					timer.Reset(b.interval)
 					running = true
@@ -119,6 +119,11 @@ func (b *batcher[T]) batch() int {
 	}
 	return b.size
 }
+
+// threshold returns the number of queued records at which a batch is exported before the
+// interval has elapsed. It is at most half of the queue, so that the records that arrive before
+// run takes the queue find room.
+func (b *batcher[T]) threshold(batch int) int { return min(batch, (b.max+1)/2) }
 
 func (b *batcher[T]) waiting() int {
 	b.mu.Lock()
@@ -224,8 +229,8 @@ type batchSpanProcessor struct {
 }
 
 // newBatchSpanProcessor returns a processor that exports finished, sampled spans in batches. A
-// batch is exported when it is full, or flushInterval after its first span; an interval of 0
-// exports immediately. OTEL_BSP_MAX_QUEUE_SIZE and OTEL_BSP_MAX_EXPORT_BATCH_SIZE set the
+// batch is exported when it is full, when half of the queue is in use, or flushInterval after
+// its first span; an interval of 0 exports immediately. OTEL_BSP_MAX_QUEUE_SIZE and OTEL_BSP_MAX_EXPORT_BATCH_SIZE set the
 // queue and batch sizes. OTEL_BSP_EXPORT_TIMEOUT has no effect, because the engine's exporter
 // never waits.
 func newBatchSpanProcessor(e sdktrace.SpanExporter, flushInterval time.Duration) sdktrace.SpanProcessor {
@@ -270,8 +275,9 @@ type batchLogProcessor struct {
 }
 
 // newBatchLogProcessor returns a processor that exports log records when batchSize records are
-// queued or flushInterval has elapsed; an interval of 0 exports immediately. While the
-// connection is down or overloaded, it exports larger batches to avoid losing records.
+// queued, half of the queue is in use or flushInterval has elapsed; an interval of 0 exports
+// immediately. While the connection is down or overloaded, it exports larger batches to avoid
+// losing records.
 // OTEL_BLRP_MAX_QUEUE_SIZE sets the queue size.
 func newBatchLogProcessor(e sdklog.Exporter, flushInterval time.Duration, batchSize int) sdklog.Processor {
 	return &batchLogProcessor{newBatcher(e, "OTEL_BLRP_", max(batchSize, 1), flushInterval, e.Export), e}

@@ -261,6 +261,48 @@ func TestBatchDropsRecordsThatOverflow(t *testing.T) {
 	})
 }
 
+// A queue that is smaller than a batch is exported before it is full, so no record is lost
+// between two exports.
+func TestBatchWithSmallQueueLosesNothing(t *testing.T) {
+	for _, queue := range []string{"1", "2", "100", "600", "2048"} {
+		t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", queue)
+		t.Setenv("OTEL_BLRP_MAX_QUEUE_SIZE", queue)
+		for name, start := range map[string]func(t *testing.T, k *batchKeeper) (add func(), shutdown func(context.Context) error){
+			"spans": func(t *testing.T, k *batchKeeper) (func(), func(context.Context) error) {
+				p := newBatchSpanProcessor(k, time.Hour)
+				return func() { p.OnEnd(endedSpan("s", trace.FlagsSampled)) }, p.Shutdown
+			},
+			"logs": func(t *testing.T, k *batchKeeper) (func(), func(context.Context) error) {
+				p := newBatchLogProcessor(k, time.Hour, 3000)
+				return func() { _ = p.OnEmit(t.Context(), emitted("r")) }, p.Shutdown
+			},
+			"logs, busy connection": func(t *testing.T, k *batchKeeper) (func(), func(context.Context) error) {
+				k.busy = true
+				p := newBatchLogProcessor(k, time.Hour, 1)
+				return func() { _ = p.OnEmit(t.Context(), emitted("r")) }, p.Shutdown
+			},
+		} {
+			t.Run(name+"/"+queue, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					k := &batchKeeper{}
+					add, shutdown := start(t, k)
+					burst := max(positiveFromEnv("OTEL_BSP_MAX_QUEUE_SIZE", 0)*2/5, 1)
+					for range 50 {
+						for range burst {
+							add()
+						}
+						synctest.Wait()
+					}
+					shutDown(t, shutdown)
+					if len(k.names) != 50*burst || k.dropped != 0 {
+						t.Errorf("exported %d of %d, dropped %d", len(k.names), 50*burst, k.dropped)
+					}
+				})
+			})
+		}
+	}
+}
+
 func TestBatchSizesFromEnvironment(t *testing.T) {
 	for value, want := range map[string]int{"": 2048, "10": 10, " 20 ": 20, "0": 2048, "-1": 2048, "x": 2048} {
 		t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", value)
