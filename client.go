@@ -72,6 +72,7 @@ type Client struct {
 
 	tokenWarning sync.Once
 
+	inTelemetry         atomic.Bool // counted in Telemetry.clients
 	closing             atomic.Bool // a Close frame has been sent, so the link ends intentionally
 	received, malformed atomic.Uint64
 	localCalls          atomic.Uint64
@@ -274,9 +275,11 @@ func (c *Client) supervise(ctx context.Context, previous <-chan struct{}, ended 
 	if previous != nil {
 		<-previous
 	}
+	c.joinTelemetry()
 	stopGauges := c.startGauges()
 	err := c.keepConnected(ctx)
 	stopGauges()
+	c.leaveTelemetry()
 	if err == nil {
 		c.setState(ConnectionStateDisconnected, nil)
 	}
@@ -429,8 +432,9 @@ func (c *Client) Run(ctx context.Context) error {
 // waits up to 2 s for the engine to confirm sent messages, and up to 5 s for a connection on
 // which to send buffered ones. Messages from [Client.Send] that remain unconfirmed or unsent are
 // counted in [ClientStats] and reported in the error. The error also reports undelivered
-// telemetry. Shutdown waits for telemetry for at most [OtelConfig].ShutdownTimeoutMs, or 3 s if
-// telemetry has no connection. Undelivered telemetry stays in the queue of its [Telemetry].
+// telemetry. Shutdown waits for telemetry for at most [OtelConfig].ShutdownTimeoutMs. If telemetry
+// has no connection, Shutdown waits for at most 3 s, or not at all if other connected clients
+// share the [Telemetry]. Undelivered telemetry stays in the queue of its Telemetry.
 func (c *Client) Shutdown(ctx context.Context) error {
 	err, telemetry := c.shutdown(ctx)
 	if err == nil {

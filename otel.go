@@ -135,8 +135,9 @@ type Telemetry struct {
 	loggers log.LoggerProvider
 	sdk     []sdkProvider // flushed and shut down concurrently
 
-	ending atomic.Bool   // Shutdown was called
-	done   chan struct{} // closed when Shutdown has completed
+	clients atomic.Int64  // clients that are connected or reconnecting and have not been drained
+	ending  atomic.Bool   // Shutdown was called
+	done    chan struct{} // closed when Shutdown has completed
 }
 
 type sdkProvider interface {
@@ -549,6 +550,7 @@ const providerGrace = 20 * time.Millisecond
 // these spans, which avoids an endless loop. Child spans do trigger it.
 //
 // [Client.Shutdown] flushes t but does not shut it down, because several clients can share it.
+// If t has no connection, only the Shutdown of the last of these clients waits for one.
 // The telemetry connection logs to its own logger ([WithConnectionLogger]) or else to the
 // logger of the first client that has one ([WithLogger]). A logger that writes only to the
 // telemetry itself is not used. If t is nil, which is the default, nothing is recorded.
@@ -615,8 +617,9 @@ const telemetryAwayTimeout = 3 * time.Second
 
 // flushTelemetry flushes the telemetry at the end of a drain, within the telemetry's own
 // shutdown timeout. The parameter away limits how long it waits while the telemetry connection
-// is down, so that an unavailable engine does not use up the drain time. The same limit
-// applies to flushing the program's own providers, because their connection state is unknown.
+// is down, so that an unavailable engine does not use up the drain time. Of several clients
+// that share the telemetry, only the last one waits in that case. The same limit applies to
+// flushing the program's own providers, because their connection state is unknown.
 func (c *Client) flushTelemetry(ctx context.Context, away time.Duration) error {
 	t := c.cfg.telemetry
 	if t == nil || !t.cfg.enabled {
@@ -627,11 +630,41 @@ func (c *Client) flushTelemetry(ctx context.Context, away time.Duration) error {
 		defer cancel()
 		return t.Flush(ctx)
 	}
+	shared := c.leaveTelemetry()
+	if shared { // the other clients keep t alive, so nothing is lost
+		if away = 0; t.conn.State() != ConnectionStateConnected {
+			return nil
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.shutdownTimeout)
 	defer cancel()
 	ctx, stop := t.conn.untilAway(ctx, away)
 	defer stop()
-	return t.Flush(ctx)
+	err := t.Flush(ctx)
+	if shared && errors.As(context.Cause(ctx), new(awayError)) {
+		return nil
+	}
+	return err
+}
+
+// joinTelemetry records that c uses its telemetry.
+func (c *Client) joinTelemetry() {
+	if t := c.cfg.telemetry; t != nil && !c.inTelemetry.Swap(true) {
+		t.clients.Add(1)
+	}
+}
+
+// leaveTelemetry records that c no longer uses its telemetry, and reports whether other clients
+// do.
+func (c *Client) leaveTelemetry() (others bool) {
+	t := c.cfg.telemetry
+	if t == nil {
+		return false
+	}
+	if c.inTelemetry.Swap(false) {
+		t.clients.Add(-1)
+	}
+	return t.clients.Load() > 0
 }
 
 // startGauges reports the worker's process metrics until stop is called. The metrics are

@@ -484,7 +484,7 @@ func (s *SharedEngineConnection) untilAway(ctx context.Context, limit time.Durat
 			select {
 			case <-changed:
 			case <-away.C:
-				cancel(fmt.Errorf("not connected for %v: %w", limit, context.DeadlineExceeded))
+				cancel(awayError(limit))
 				return
 			case <-ctx.Done():
 				return
@@ -493,6 +493,15 @@ func (s *SharedEngineConnection) untilAway(ctx context.Context, limit time.Durat
 	})
 	return ctx, func() { cancel(nil); watch.Wait() }
 }
+
+// awayError is the cause of a context that untilAway has canceled.
+type awayError time.Duration
+
+func (e awayError) Error() string {
+	return fmt.Sprintf("not connected for %v: %v", time.Duration(e), e.Unwrap())
+}
+
+func (e awayError) Unwrap() error { return context.DeadlineExceeded }
 
 // reportDisconnect reports a failed attempt or a lost connection.
 func (s *SharedEngineConnection) reportDisconnect(err error, delay time.Duration) {

@@ -259,6 +259,86 @@ func TestShutdownWaitsBrieflyForTelemetry(t *testing.T) {
 	}
 }
 
+// While the telemetry connection is down, only the last of the clients that share it waits for
+// it. The others leave their telemetry in its queue.
+func TestLastClientWaitsForSharedTelemetry(t *testing.T) {
+	const away = 3 * time.Second
+	for name, test := range map[string]struct {
+		connected bool // until 2 s after the test begins
+		before    func(t *testing.T, a, b *iii.Client)
+		shutdown  []time.Duration // when each client is shut down
+		want      []time.Duration // how long it takes
+	}{
+		"one after the other":         {false, nil, []time.Duration{0, time.Minute}, []time.Duration{0, away}},
+		"both at once":                {false, nil, []time.Duration{0, 0}, []time.Duration{0, away}},
+		"the other has been closed":   {false, func(_ *testing.T, _, b *iii.Client) { _ = b.Close() }, []time.Duration{0}, []time.Duration{away}},
+		"lost in the first shutdown":  {true, nil, []time.Duration{0, time.Minute}, []time.Duration{2 * time.Second, away}},
+		"lost before the second ends": {true, nil, []time.Duration{0, time.Second}, []time.Duration{2 * time.Second, time.Second + away}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, engine *iiitest.Engine) {
+				var end net.Conn // delivers nothing after the handshake
+				dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if !test.connected || end != nil {
+						return nil, errors.New("no route to the engine")
+					}
+					conn, err := engine.DialContext(ctx, network, addr)
+					end = mute{conn}
+					return end, err
+				}
+				cfg := iii.OtelConfig{EngineWSURL: pointer(engine.URL()), ShutdownTimeoutMs: pointer[uint64](60_000)}
+				telemetry, err := iii.StartTelemetry(t.Context(), cfg, iii.WithTelemetryConnection(iii.WithDialContext(dial)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() {
+					over, cancel := context.WithCancel(t.Context())
+					cancel()
+					_ = telemetry.Shutdown(over)
+				}()
+				var clients []*iii.Client
+				for range 2 {
+					clients = append(clients, connect(t, engine, iii.WithDialContext(engine.DialContext), iii.WithTelemetry(telemetry), iii.WithLogger(iii.TestLogger)))
+				}
+				if _, err := iii.New(engine.URL(), iii.WithTelemetry(telemetry)); err != nil { // never connects, so nobody relies on it
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				_, span := telemetry.Tracer().Start(t.Context(), "queued")
+				span.End()
+				if test.before != nil {
+					test.before(t, clients[0], clients[1])
+				}
+				if test.connected {
+					time.AfterFunc(2*time.Second, func() { _ = end.Close() })
+				}
+				took, errs := make([]time.Duration, len(test.shutdown)), make([]error, len(test.shutdown))
+				var ended sync.WaitGroup
+				for i, at := range test.shutdown {
+					ended.Go(func() {
+						time.Sleep(at)
+						begin := time.Now()
+						errs[i] = clients[i].Shutdown(t.Context())
+						took[i] = time.Since(begin)
+					})
+				}
+				ended.Wait()
+				slices.Sort(took) // the clients may be shut down in any order
+				if diff := cmp.Diff(test.want, took); diff != "" {
+					t.Errorf("duration of the shutdowns (-want +got):\n%s", diff)
+				}
+				failed := slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+				if len(failed) != 1 || !errors.Is(failed[0], context.DeadlineExceeded) {
+					t.Errorf("errors of the shutdowns: %v, want one DeadlineExceeded", failed)
+				}
+				if telemetry.Connection().Stats().Queued == 0 {
+					t.Error("no telemetry is left in the queue")
+				}
+			})
+		})
+	}
+}
+
 // mute is a connection that discards all writes after the handshake.
 type mute struct{ net.Conn }
 
