@@ -757,6 +757,61 @@ func TestObserverFollowsEngineVersions(t *testing.T) {
 	})
 }
 
+// HeldFramesDropped counts the removals of the program's observers, but not those of the
+// observers that stand for triggers: an engine without observers has the triggers themselves.
+func TestHeldFramesDroppedCountsNoTriggers(t *testing.T) {
+	for name, test := range map[string]struct {
+		engines []generation
+		remove  bool // the trigger, while disconnected
+	}{
+		"one version at a time":   {[]generation{withV2, withV1, withoutObservers}, false},
+		"at once":                 {[]generation{withV2, withoutObservers}, false},
+		"trigger removed":         {[]generation{withV2, withoutObservers}, true},
+		"trigger removed, slowly": {[]generation{withV2, withV1, withoutObservers}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ready := make(chan struct{})
+				p := newPeer(t, script{greet: greetAs(test.engines...), message: accepting(func(c *peerConn, m *peerMessage) bool {
+					if c.n == 1 && c.features != nil { // lost before the client can remove anything
+						select {
+						case <-ready:
+						default:
+							close(ready)
+							c.Cut()
+						}
+						return true
+					}
+					return hostsObservers(c, m)
+				})})
+				c := p.connected()
+				mustHandle(t, c, "f")
+				o := mustObserve(t, c, "f", WithObserverID("o"))
+				trigger := mustTrigger(t, c, "f", "trigger")
+				if err := o.Ready(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				p.conn(0).Cut()
+				if err := o.await(ObserverStateSuspended); err != nil {
+					t.Fatal(err)
+				}
+				_ = o.Dispose(t.Context())
+				if test.remove {
+					if err := trigger.Unregister(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				p.conn(len(test.engines) - 1)
+				time.Sleep(time.Minute)
+				if n := c.Stats().HeldFramesDropped; n != 1 {
+					t.Errorf("%d held frames dropped, want 1, for the observer", n)
+				}
+			})
+		})
+	}
+}
+
 // Access control may drop observer registrations without a reply. A missing reply may delay
 // Connect, but must not end the connection or hold back anything else.
 func TestObserversWithoutReply(t *testing.T) {

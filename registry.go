@@ -120,7 +120,11 @@ func (r *registry) attach(l *link, first ...item) {
 		}
 	}
 	if !observes && versionKnown {
-		r.client.out.stats.heldDropped.Add(uint64(len(r.unobserved)))
+		for _, t := range r.unobserved {
+			if t.observer != nil { // not a trigger, which this engine does not have as an observer
+				r.client.out.stats.heldDropped.Add(1)
+			}
+		}
 		r.unobserved = nil
 	}
 	// Push all messages at once, so that the writer can send them together.
