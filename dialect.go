@@ -316,11 +316,11 @@ func (d triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) 
 		if !d.observe {
 			return false, nil
 		}
-		var m FunctionRegisteredMessage
-		if err := json.Unmarshal(b, &m); err != nil {
+		m, err := c.decodeRegistered(b)
+		if err != nil {
 			return true, err
 		}
-		c.functionAccepted(l, &m)
+		c.functionAccepted(l, m)
 	case messageObserveResult:
 		if !d.observe {
 			return false, nil
@@ -344,8 +344,12 @@ func (d triggerDialect) receive(c *Client, l *link, kind messageType, b []byte) 
 			return false, nil
 		}
 		var m ObserverAddedMessage
-		if err := json.Unmarshal(b, &m); err != nil {
-			return true, err
+		err := json.Unmarshal(b, &m)
+		if err == nil {
+			err = m.Observer.check()
+		}
+		if err != nil {
+			return true, fmt.Errorf("observer %q of function %q: %w", textMember(memberOf(b, "observer"), "id"), textMember(b, "function_id"), err)
 		}
 		c.observerAdded(l, &m)
 	case messageObserverRemoved:

@@ -2,6 +2,7 @@ package iii
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -518,6 +519,49 @@ type observerView struct {
 	ObserverView
 	filter *filter.Filter
 	err    error // from compiling the filter
+}
+
+// decodeRegistered decodes the engine's confirmation of a function. It skips and logs the
+// observers that do not decode or have no ID.
+func (c *Client) decodeRegistered(b []byte) (*FunctionRegisteredMessage, error) {
+	type plain FunctionRegisteredMessage // without the method UnmarshalJSON
+	var m struct {
+		plain
+		Observers []json.RawMessage `json:"observers"`
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return nil, err
+	}
+	m.Namespace = cmp.Or(m.Namespace, defaultNamespace)
+	var skipped []string
+	var first error
+	for i, raw := range m.Observers {
+		var v ObserverView
+		err := json.Unmarshal(raw, &v)
+		if err == nil {
+			err = v.check()
+		}
+		if err == nil {
+			m.plain.Observers = append(m.plain.Observers, v)
+			continue
+		}
+		skipped = append(skipped, cmp.Or(textMember(raw, "id"), fmt.Sprintf("observers[%d]", i)))
+		first = cmp.Or(first, err)
+	}
+	if len(skipped) > 0 {
+		c.malformed.Add(1)
+		c.log.Warn("iii: observers are skipped because their description does not decode", "function", m.ID,
+			"observers", skipped[:min(len(skipped), 20)], "count", len(skipped), "error", first)
+	}
+	return (*FunctionRegisteredMessage)(&m.plain), nil
+}
+
+// check rejects an observer that cannot be referred to.
+func (v *ObserverView) check() error {
+	if v.ID == "" {
+		return errors.New("the observer has no id")
+	}
+	return nil
 }
 
 // compileView compiles the filters of an announced observer. It may be slow, so the caller

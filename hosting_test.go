@@ -1,10 +1,12 @@
 package iii
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"slices"
 	"strings"
@@ -849,6 +851,52 @@ func TestFiltersThatDoNotCompileAreRefused(t *testing.T) {
 			t.Errorf("acks %q", acks)
 		}
 	})
+}
+
+// If the description of an observer does not decode, only this observer is skipped, and the log
+// names it.
+func TestObserversThatDoNotDecodeAreSkipped(t *testing.T) {
+	for name, test := range map[string]struct{ view, named string }{
+		"no object":       {`7`, "observers[1]"},
+		"null":            {`null`, "observers[1]"},
+		"no id":           {`{"target":"t"}`, "observers[1]"},
+		"id":              {`{"id":7,"target":"t"}`, "observers[1]"},
+		"target":          {`{"id":"wrong","target":7}`, "wrong"},
+		"capture":         {`{"id":"wrong","target":"t","capture":["input",7]}`, "wrong"},
+		"capture, object": {`{"id":"wrong","target":"t","capture":{}}`, "wrong"},
+		"on":              {`{"id":"wrong","target":"t","on":true}`, "wrong"},
+		"legacy":          {`{"id":"wrong","target":"t","legacy":[]}`, "wrong"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var n notes
+				var log bytes.Buffer
+				p := newHostPeer(t, hostScript{set: func(int, string) string {
+					return strings.Join([]string{view("a", `{}`), test.view, view("b", `{}`)}, ",")
+				}})
+				c := p.client(WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+				f := hostFunc(t, c, "f", echo, WithObserverHooks(n.hooks("f", nil)))
+				connectHost(t, c)
+				p.conn(0).added("f", 11, test.view)
+				p.conn(0).added("f", 12, view("c", `{}`))
+				synctest.Wait()
+				same(t, "hooks", n.take(), []string{"f added a {}", "f added b {}", "f added c {}"})
+				same(t, "acks", p.acks(0), []string{"a@10", "b@10", "c@12"})
+				if !f.LocalDispatch() || f.Err() != nil {
+					t.Errorf("local dispatch %t, error %v", f.LocalDispatch(), f.Err())
+				}
+				if text := log.String(); !strings.Contains(text, "observers are skipped") || !strings.Contains(text, "function=f observers=["+test.named+"]") {
+					t.Errorf("the log does not name the observer %s:\n%s", test.named, text)
+				}
+				if text := log.String(); test.named == "wrong" && !strings.Contains(text, `observer \"wrong\" of function \"f\"`) {
+					t.Errorf("the log does not name the observer that was added:\n%s", text)
+				}
+				if got := c.Stats().FramesMalformed; got != 2 {
+					t.Errorf("%d malformed messages, want 2", got)
+				}
+			})
+		})
+	}
 }
 
 func TestHostingOptionsAreChecked(t *testing.T) {

@@ -529,6 +529,25 @@ func (m *WorkerRegisteredMessage) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// UnmarshalJSON implements json.Unmarshaler. It skips warnings that are not strings. If
+// warnings is not an array, it decodes as an empty list.
+func (m *ObserveResultMessage) UnmarshalJSON(b []byte) error {
+	if isNull(b) {
+		return nil
+	}
+	type plain ObserveResultMessage
+	var p struct {
+		plain
+		Warnings lenientStrings `json:"warnings"`
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	p.plain.Warnings = p.Warnings
+	*m = ObserveResultMessage(p.plain)
+	return nil
+}
+
 // lenientStrings decodes the strings in an array and ignores everything else.
 type lenientStrings []string
 

@@ -1717,7 +1717,8 @@ type ObserveResultMessage struct {
 	Type MessageType `json:"type"`
 
 	// Warnings about the observer, for example about a filter path that the engine
-	// cannot verify. Empty is omitted; the default is none.
+	// cannot verify. Empty is omitted; the default is none. Decoding skips elements
+	// that are not strings.
 	Warnings []string `json:"warnings,omitempty,omitzero"`
 }
 

@@ -316,6 +316,8 @@ func TestTypesDecode(t *testing.T) {
 		"features of another shape":   {`{"worker_id":"w","features":{"a":1}}`, new(WorkerRegisteredMessage), &WorkerRegisteredMessage{WorkerID: "w"}},
 		"features in a string":        {`{"worker_id":"w","features":"observe.v1"}`, new(WorkerRegisteredMessage), &WorkerRegisteredMessage{WorkerID: "w"}},
 		"null features":               {`{"worker_id":"w","features":null}`, new(WorkerRegisteredMessage), &WorkerRegisteredMessage{WorkerID: "w"}},
+		"warnings of another shape":   {`{"id":"o","state":"active","warnings":"w"}`, new(ObserveResultMessage), &ObserveResultMessage{ID: "o", State: ObserverStateActive}},
+		"mixed warnings":              {`{"id":"o","state":"active","warnings":[1,"a",null,"b"]}`, new(ObserveResultMessage), &ObserveResultMessage{ID: "o", State: ObserverStateActive, Warnings: []string{"a", "b"}}},
 		"mixed features":              {`{"features":[1,"a",null,["b"],{"c":1},"d",true]}`, new(WorkerRegisteredMessage), &WorkerRegisteredMessage{Features: []string{"a", "d"}}},
 		"nulls of a function":         {`{"id":"f","args_format":null,"private":null,"observable":null,"observe":null}`, new(RegisterFunctionMessage), &RegisterFunctionMessage{ID: "f"}},
 		"nulls of a descriptor":       {`{"delivery":null,"args_format":null,"legacy_trigger_type":null,"allow":null}`, new(ObserveDescriptor), &ObserveDescriptor{}},
