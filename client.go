@@ -711,7 +711,7 @@ type ClientStats struct {
 
 	LocalCalls        uint64 // calls to this worker's own functions that ran in process
 	ReportsDropped    uint64 // local calls that matched an observer but were not reported to the engine
-	HeldFramesDropped uint64 // calls, Send messages and removals of observers (but not of triggers) that the engine of a new connection does not support
+	HeldFramesDropped uint64 // calls, Send messages and removals of observers (not of triggers) dropped because the engine of a new connection does not support them
 	FunctionsRefused  int    // functions currently held by another worker ([Function.Err])
 }
 
