@@ -230,9 +230,9 @@ type batchSpanProcessor struct {
 
 // newBatchSpanProcessor returns a processor that exports finished, sampled spans in batches. A
 // batch is exported when it is full, when half of the queue is in use, or flushInterval after
-// its first span; an interval of 0 exports immediately. OTEL_BSP_MAX_QUEUE_SIZE and OTEL_BSP_MAX_EXPORT_BATCH_SIZE set the
-// queue and batch sizes. OTEL_BSP_EXPORT_TIMEOUT has no effect, because the engine's exporter
-// never waits.
+// its first span; an interval of 0 exports immediately. OTEL_BSP_MAX_QUEUE_SIZE and
+// OTEL_BSP_MAX_EXPORT_BATCH_SIZE set the queue and batch sizes. OTEL_BSP_EXPORT_TIMEOUT has no
+// effect, because the engine's exporter never waits.
 func newBatchSpanProcessor(e sdktrace.SpanExporter, flushInterval time.Duration) sdktrace.SpanProcessor {
 	return &batchSpanProcessor{newBatcher(e, "OTEL_BSP_", 0, flushInterval, e.ExportSpans), e}
 }
