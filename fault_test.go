@@ -468,6 +468,7 @@ func runWithFault(t *testing.T, e *iiitest.Engine, kind faultKind, at int, scena
 	r.users.Wait()
 	occurred := r.line.disarm()
 	r.line.left.Wait()
+	synctest.Wait() // the worker may not have noticed the fault yet
 	if !r.worker.Draining() {
 		if kind == peerSilent || kind == peerStalled {
 			time.Sleep(2 * time.Minute) // until the keepalive has noticed the fault
