@@ -1078,6 +1078,7 @@ func TestObserverEndsWithTheClient(t *testing.T) {
 			t.Fatal(err)
 		}
 		waiting := make(chan error, 1)
+		synctest.Wait() // the engine has accepted both observers
 		p.conn(0).send(observerState("never", "pending", ""))
 		synctest.Wait()
 		go func() { waiting <- pending.Ready(t.Context()) }()
