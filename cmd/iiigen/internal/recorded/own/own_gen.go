@@ -8319,7 +8319,8 @@ type ObserveResultMessageInput struct {
 	Type ObserveResultMessageInputType `json:"type"`
 
 	// Warnings about the observer, for example about a filter path that the engine
-	// cannot verify. Empty is omitted; the default is none.
+	// cannot verify. Empty is omitted; the default is none. Decoding skips elements
+	// that are not strings.
 	Warnings []string `json:"warnings,omitzero"`
 }
 
@@ -8340,7 +8341,8 @@ type ObserveResultMessageOutput struct {
 	Type ObserveResultMessageOutputType `json:"type"`
 
 	// Warnings about the observer, for example about a filter path that the engine
-	// cannot verify. Empty is omitted; the default is none.
+	// cannot verify. Empty is omitted; the default is none. Decoding skips elements
+	// that are not strings.
 	Warnings []string `json:"warnings,omitzero"`
 }
 
