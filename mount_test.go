@@ -468,7 +468,7 @@ func TestMountedGetServesHeadWithoutOtherRoute(t *testing.T) {
 	}
 }
 
-// A GET and a HEAD route may be mounted and unregistered at the same time.
+// A GET and a HEAD route may be mounted at the same time.
 func TestMountGetAndHeadConcurrently(t *testing.T) {
 	e := iiitest.Start(t)
 	c := connect(t, e)

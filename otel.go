@@ -662,7 +662,7 @@ func (c *Client) leaveTelemetry() (others bool) {
 		return false
 	}
 	if c.inTelemetry.Swap(false) {
-		t.clients.Add(-1)
+		return t.clients.Add(-1) > 0
 	}
 	return t.clients.Load() > 0
 }

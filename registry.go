@@ -751,18 +751,26 @@ func (r *registry) addHead(h *headRoute) error {
 	return nil
 }
 
-// removeHeads removes f's HEAD routes. Their triggers, if they are bound, stay registered.
+// removeHeads removes f's HEAD routes and their triggers.
 func (r *registry) removeHeads(f *Function) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.heads = slices.DeleteFunc(r.heads, func(h *headRoute) bool { return slices.Contains(f.heads, h) })
+	r.heads = slices.DeleteFunc(r.heads, func(h *headRoute) bool {
+		if !slices.Contains(f.heads, h) {
+			return false
+		}
+		if t := h.bound.Swap(nil); t != nil && r.has(&t.claim) {
+			r.remove(t)
+		}
+		return true
+	})
 }
 
 // arrangeHeads binds or unbinds the HEAD routes for the path of t, which has just been added or
 // removed. It reports whether it has added a trigger, which sendHeld then sends.
 func (r *registry) arrangeHeads(t *Trigger) (added bool) {
 	for _, h := range r.heads {
-		if t.servesHeadOf(h) && r.arrangeHead(h) {
+		if t.displaces(h.template) && r.arrangeHead(h) {
 			added = true
 		}
 	}
@@ -770,7 +778,7 @@ func (r *registry) arrangeHeads(t *Trigger) (added bool) {
 }
 
 func (r *registry) arrangeHead(h *headRoute) (added bool) {
-	yields := slices.ContainsFunc(r.triggers, func(t *Trigger) bool { return t.servesHeadOf(h) })
+	yields := slices.ContainsFunc(r.triggers, func(t *Trigger) bool { return t.displaces(h.template) })
 	_, used := r.triggerByID[h.template.id]
 	switch t := h.bound.Load(); {
 	case t != nil && yields:
@@ -793,7 +801,7 @@ func (r *registry) routed(t *Trigger) *Trigger {
 		return nil
 	}
 	for _, other := range r.triggers {
-		if other.route == t.route && !other.implied && (t.router || other.router) {
+		if other.route == t.route && (t.router || other.router) && !(other.implied && t.displaces(other)) {
 			return other
 		}
 	}

@@ -144,6 +144,7 @@ func TestRouterRegistrationIsAtomic(t *testing.T) {
 		want          string // "" for success
 	}{
 		{"same shape, later", plain, typed("GET", "/api/:id"), "the route GET /api/: is one of http::ROUTER/api"},
+		{"HEAD of the same shape, later", plain, typed("HEAD", "/api/:id"), "the route HEAD /api/: is one of http::ROUTER/api"},
 		{"same shape, before", typed("GET", "/api/:id"), plain, "the route GET /api/: is one of http::GET/api/:id"},
 		{"same shape of a mount", plain, mounted("DELETE", "/api/:a/:b"), "is one of http::ROUTER/api"},
 		{"the prefix itself", plain, typed("POST", "/api/"), "is one of http::ROUTER/api"},

@@ -391,17 +391,17 @@ func (c *Client) makeTrigger(spec triggerSpec) *Trigger {
 // again returns a new trigger with t's configuration.
 func (t *Trigger) again() *Trigger {
 	n := t.client.makeTrigger(t.spec)
-	n.source, n.condition, n.onError, n.route, n.implied = t.source, t.condition, t.onError, t.route, t.implied
+	n.source, n.condition, n.onError, n.route, n.router, n.implied = t.source, t.condition, t.onError, t.route, t.router, t.implied
 	return n
 }
 
-// servesHeadOf reports whether h yields to t: t serves HEAD for the same path, with the same
-// names of the parameters. The engine rejects t if they differ.
-func (t *Trigger) servesHeadOf(h *headRoute) bool {
-	if t.implied || t.route != h.template.route || !isEngines(t.spec.providerNamespace) {
+// displaces reports whether the trigger of a [headRoute] yields to t: t serves HEAD for the
+// same path, with the same names of the parameters. The engine rejects t if they differ.
+func (t *Trigger) displaces(implied *Trigger) bool {
+	if t.implied || t.route != implied.route || !isEngines(t.spec.providerNamespace) {
 		return false
 	}
-	_, conflict := routepath.Compare(t.path(), h.template.path())
+	_, conflict := routepath.Compare(t.path(), implied.path())
 	return !conflict
 }
 
