@@ -155,10 +155,11 @@ func (h *half) end(broken bool) {
 	h.changed.Broadcast()
 }
 
-// Close implements net.Conn.
+// Close implements net.Conn. It first ends reading: an answer of the other end to the EOF is
+// never read.
 func (c *Conn) Close() error {
-	c.out.end(false)
 	c.in.end(true)
+	c.out.end(false)
 	return nil
 }
 
@@ -171,8 +172,8 @@ func (c *Conn) CloseWrite() error {
 
 // Reset closes both directions and discards data in transit.
 func (c *Conn) Reset() {
-	c.out.end(true)
 	c.in.end(true)
+	c.out.end(true)
 }
 
 // SetReadDeadline implements net.Conn.
